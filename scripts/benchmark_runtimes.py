@@ -2,10 +2,13 @@
 
 Each backbone is written in each format, in float32 and, where the format has it, in 8 bits, with random weights, which
 are as fast as pretrained ones. The files take turns on batches of 16 images in their size; each figure is the median of
-the turns, after a warm-up, on all cores. The files need no images, so decoding and preprocessing are not measured.
+the turns, after a warm-up, on all cores. The files need no images, so decoding and preprocessing are not measured. A
+file that cannot be written is left out, and its reason is printed.
 """
 
 import argparse
+import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import timm
 import torch
 
 from hf_tl.backbones.libraries.timm import wrap
+from hf_tl.errors import SaveError
 from hf_tl.exporting.formats import FORMATS, write_model
 from hf_tl.exporting.quantize import METHODS, write_int8
 from hf_tl.exporting.speed import Run, median_seconds
@@ -41,7 +45,8 @@ def main() -> None:
     for backbone in options.only:
         rates = measure(backbone, options.turns)
         best = max(rates, key=rates.__getitem__)
-        cells = [f"**{rates[name]:.1f}**" if name == best else f"{rates[name]:.1f}" for name in names if name in rates]
+        shown = {name: f"**{rate:.1f}**" if name == best else f"{rate:.1f}" for name, rate in rates.items()}
+        cells = [shown.get(name, "–") for name in names]
         print(f"| `{backbone}` |" + "".join(f" {cell} |" for cell in cells), flush=True)
 
 
@@ -59,12 +64,23 @@ def measure(backbone: str, turns: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
         runs: dict[str, Run] = {"torch": in_torch}
         for name in INSTALLED:
-            write_model(name, model, size, Path(temporary))
-            runs[name] = RUNTIMES[name].open(Path(temporary) / RUNTIMES[name].file)
-        for name in (name for name in METHODS if name in INSTALLED):
-            file = write_int8(name, Path(temporary) / RUNTIMES[name].file, calibration(size), CALIBRATION * BATCH)
-            runs[f"{name} int8"] = RUNTIMES[name].open(file)
+            with left_out(f"{backbone} {name}"):
+                write_model(name, model, size, Path(temporary))
+                runs[name] = RUNTIMES[name].open(Path(temporary) / RUNTIMES[name].file)
+        for name in (name for name in METHODS if name in runs):
+            with left_out(f"{backbone} {name} int8"):
+                file = write_int8(name, Path(temporary) / RUNTIMES[name].file, calibration(size), CALIBRATION * BATCH)
+                runs[f"{name} int8"] = RUNTIMES[name].open(file)
         return {name: BATCH / seconds for name, seconds in median_seconds(runs, pixels, turns).items()}
+
+
+@contextlib.contextmanager
+def left_out(file: str) -> Iterator[None]:
+    """Print why a file cannot be written."""
+    try:
+        yield
+    except SaveError as error:
+        print(f"{file}: {error}", file=sys.stderr)
 
 
 def calibration(size: tuple[int, int, int]) -> Iterator[np.ndarray]:

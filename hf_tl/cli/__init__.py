@@ -106,8 +106,10 @@ def _terminable() -> Iterator[None]:
 
     A process of several is killed at once, as ever: it may be waiting for another one, where Python sees no signal.
     """
+    received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal kills the process
         sys.exit(TERMINATED_STATUS)
 
@@ -118,6 +120,10 @@ def _terminable() -> Iterator[None]:
     signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except BaseException:
+        if received:  # a library may have answered the exit with an error of its own, as safetensors does
+            sys.exit(TERMINATED_STATUS)
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -8,6 +8,7 @@ import pytest
 from cli.runs import REPOSITORY, fails
 
 from hf_tl.cli import ERROR_STATUS, main
+from hf_tl.errors import TERMINATED_STATUS
 
 
 def test_the_overview_and_the_nearest_command_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +55,30 @@ def test_the_process_ends_without_freeing_its_objects(
     assert done.returncode == status, done.stderr
     assert done.stdout.splitlines()[-len(ends) :] == ends
     assert ("usage: hf-tl" in done.stdout) == (status == 0)
+
+
+SWALLOWING = """
+import os, signal, sys, time
+from hf_tl.__main__ import command
+
+class Words(list):
+    # stands for a library whose compiled code answers any exception in a callback with an error of its own
+    def __getitem__(self, place):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except BaseException:
+            raise ValueError("could not determine the shape") from None
+
+sys.argv = Words(sys.argv)
+command()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to handle")
+def test_a_library_cannot_turn_a_termination_into_an_error() -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "RANK"}
+    command = [sys.executable, "-c", SWALLOWING, "presets"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+    assert done.returncode == TERMINATED_STATUS, done.stderr
+    assert "Traceback" not in done.stderr
