@@ -122,7 +122,10 @@ def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray], 
     model = Core().read_model(float_file)
     for result in model.get_results()[1:]:  # a score of 8-bit features is another than the model was calibrated with
         model.remove_result(result)
-    has_attention = any(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ops())
+    nodes = model.get_ops()
+    has_attention = any(node.get_type_name() == "ScaledDotProductAttention" for node in nodes)
+    # nncf fails on tables of constants that are looked up, such as the position biases of Swin (nncf 3.4)
+    tables = [node.get_friendly_name() for node in nodes if node.get_type_name() == "Gather" and _is_constant(node)]
     images = [image[np.newaxis] for batch in pixels for image in batch]
 
     def read(image: np.ndarray) -> np.ndarray:
@@ -135,8 +138,14 @@ def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray], 
             nncf.Dataset(images, read),
             subset_size=len(images),
             model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
+            ignored_scope=nncf.IgnoredScope(names=tables) if tables else None,
         )
     save_model(quantized, file, compress_to_fp16=False)
+
+
+def _is_constant(node: Any) -> bool:
+    """Return whether the first input of a node of OpenVINO is a constant."""
+    return node.input_value(0).get_node().get_type_name() in ("Constant", "Convert")
 
 
 def divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, Leakage, Dataset, str]":

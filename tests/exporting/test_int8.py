@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 
 import hf_tl
+from hf_tl.backbones.libraries.timm import wrap
 from hf_tl.data.datasets import load_data
 from hf_tl.errors import DataError, SaveError
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.evaluation.paired import paired_interval
-from hf_tl.exporting.formats import FORMATS
-from hf_tl.exporting.quantize import METHODS, check_loss, measure_int8
+from hf_tl.exporting.formats import FORMATS, write_model
+from hf_tl.exporting.quantize import METHODS, check_loss, measure_int8, write_int8
 from hf_tl.exporting.result import ExportResult
 from hf_tl.runtime.runners import parts_of, runtime_of
 
@@ -97,6 +100,23 @@ def test_int8_is_not_measured_with_classes_of_others(timm_folder: Path, tmp_path
     with pytest.raises(DataError, match="the model knows none of the classes"):
         hf_tl.export(timm_folder, "onnx", tmp_path / "out", dataset="digits", int8=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_transformer_with_tables_of_positions_is_quantized(tmp_path: Path) -> None:
+    """Swin looks its position biases up in a table of constants."""
+    for package in ("openvino", "nncf"):
+        pytest.importorskip(package)
+    network = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, embed_dim=24, depths=(1, 1), num_heads=(2, 2), num_classes=2
+    )
+    model = wrap(network.eval(), ["cat", "dog"]).eval()
+    write_model("openvino", model, (3, 56, 56), tmp_path)
+    pixels = np.random.default_rng(0).normal(size=(8, 3, 56, 56)).astype(np.float32)
+    file = write_int8("openvino", tmp_path / "model.xml", iter([pixels]), len(pixels))
+    with torch.inference_mode():
+        expected = model(pixel_values=torch.from_numpy(pixels)).logits.numpy()
+    logits = runtime_of(file).open(file)(pixels)
+    assert all(np.corrcoef(logits[:, index], expected[:, index])[0, 1] > 0.9 for index in range(2))
 
 
 def test_a_loss_above_the_limit_is_an_error() -> None:
