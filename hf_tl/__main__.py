@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_tl.cli import main
+from hf_tl.cli import INTERRUPTED_STATUS, main
+from hf_tl.errors import TERMINATED_STATUS
 from hf_tl.reporting.console import TolerantStream
 
 
@@ -13,8 +14,8 @@ def command(arguments: Sequence[str] | None = None) -> None:
     """Run the command of this process, and exit without freeing its objects.
 
     Freeing the objects of torch and transformers one by one would take a tenth of the time of a run on cached features.
-    A process of several that fails frees none either: the threads of torch.distributed would abort it, in place of its
-    exit status.
+    A process of several that fails, or one that a signal ends, frees none either: threads of torch.distributed or of a
+    server, which still run, could abort it in place of its exit status.
 
     Args:
         arguments: Words after `hf-tl` (default: those of the process).
@@ -35,7 +36,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
 
 
 def _leave(statuses: list[int]) -> None:
-    if statuses and (statuses[0] == 0 or "RANK" in os.environ):
+    if statuses and (statuses[0] in (0, INTERRUPTED_STATUS, TERMINATED_STATUS) or "RANK" in os.environ):
         for stream in (sys.stdout, sys.stderr):
             TolerantStream(stream).flush()
         os._exit(statuses[0])

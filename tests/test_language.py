@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PYTHON = sorted(path for folder in ("hf_tl", "scripts", "tests") for path in (ROOT / folder).rglob("*.py"))
-PAGES = sorted(path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.parts))
+FOLDERS = ("hf_tl", "scripts", "tests", "model_cards")
+PAGES = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 
 PRONOUNS = {
     *("one", "ones", "found", "told", "left", "few", "given", "those", "these", "surely", "which", "whose", "theirs")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.candidates import TIMM_PREFIX, candidates, is_demo
+from hf_tl.backbones.candidates import TIMM_PREFIX, candidates, check_revision, is_demo
 from hf_tl.backbones.checks import check_image_size, check_labels, check_runs, check_settings, checked_text
 from hf_tl.backbones.libraries.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.limits import settings_of
@@ -282,6 +282,7 @@ def load(
         Python function, `transforms.train` raises a `ConfigError`.
 
     Raises:
+        ConfigError: The revision is of a folder.
         ModelError: There is no such model.
 
     >>> model, transforms = load("photos-model")
@@ -292,10 +293,10 @@ def load(
     from hf_tl.backbones.stages.freezing import freeze
 
     source = os.fspath(model)
+    check_revision(source, revision)
     config = load_config(source, revision, trust_remote_code)
-    labels = class_names(config)
+    labels = class_names(config)  # no check for duplicates: ImageNet has two classes named "crane"
     record = getattr(config, "hf_tl", None)
-    # no check for duplicates: ImageNet has two classes named "crane"
     loaded, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
     set_problem_type(loaded, loaded.config.problem_type)
     check_runs(loaded, preprocessing.input_size)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_tl.backbones.candidates import check_revision
 from hf_tl.backbones.weights.limits import check_numbers, settings_of, within_limits
 from hf_tl.backbones.weights.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.errors import ModelError
@@ -24,7 +23,6 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     """Load the config of a Hub id or a local directory.
 
     Raises:
-        ConfigError: A revision is named for a local directory.
         ModelError: There is none, or the checkpoint fails the safety checks of `hf_tl.backbones.weights.repository`.
     """
     import timm
@@ -33,7 +31,6 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
 
     import hf_tl.classics  # noqa: F401  registers with timm the architectures that such a checkpoint may name
 
-    check_revision(name, revision)
     check_checkpoint(name, revision)
     with settings_of(name, CONFIG_NAME):
         try:
