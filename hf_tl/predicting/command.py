@@ -94,7 +94,7 @@ def _check_flags(
         raise ConfigError("PATH... missing; write hf-tl predict MODEL PATH... [flags], or name a --dataset")
     if images and dataset is not None:
         raise ConfigError("expected paths of images or --dataset, found both: leave one out")
-    if dataset is None and (without := [f"--{name}" for name, value in reading.items() if value]):
+    if dataset is None and (without := [f"--{name}" for name, value in reading.items() if value not in (None, False)]):
         raise ConfigError(f"{', '.join(without)} needs --dataset, found paths of images: leave it out")
     if output is not None:
         writer_of(Path(output))

@@ -177,7 +177,14 @@ def test_what_a_stream_cannot_read_is_named(rows: Dataset, shards: Path, tmp_pat
         open_dataset(str(tmp_path / "paths.parquet"), image_column="photo", streaming=True)
 
 
-def test_a_stream_that_breaks_off_is_named(model: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_file_that_lost_rows_is_named(rows: Dataset, shards: Path) -> None:
+    images = open_dataset(str(shards), streaming=True)
+    rows.select(range(420)).to_parquet(shards / "train-0.parquet", batch_size=100)
+    with pytest.raises(DataError, match=r"train-0\.parquet of shards was changed"):
+        list(images)
+
+
+def test_a_stream_that_breaks_off_is_named(shards: Path) -> None:
     images = open_dataset(str(shards), streaming=True)
     file = sorted(shards.iterdir())[1]
     content = file.read_bytes()

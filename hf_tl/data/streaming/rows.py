@@ -81,6 +81,8 @@ class StreamedRows:
             kept = column.slice(first, share.stop - start - first).to_pylist()
             yield from ({self.column: image} for image in kept)
             start += len(column)
+        if start < share.stop:
+            raise DataError(f"{Path(group.file).name} of {self.name} was changed while it was read: run again")
 
     def _share(self, group: RowGroup) -> range:
         """Return the places in a row group of the rows that are wanted."""
@@ -107,7 +109,7 @@ def open_rows(
         DataError: There is no such dataset, it does not consist of parquet files, its columns are ambiguous, or the Hub
             cannot be reached.
     """
-    title, builder = open_builder(name, config_name, revision)
+    title, _, builder = open_builder(name, config_name, revision)
     splits = {}
     with ThreadPoolExecutor(READERS) as pool:
         for split, files in builder.config.data_files.items():

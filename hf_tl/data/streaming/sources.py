@@ -79,7 +79,7 @@ def open_streams(
         DataError: There is no such dataset, it does not consist of parquet files, its columns are ambiguous, or the Hub
             cannot be reached.
     """
-    title, make, builder = _open(name, config_name, revision)
+    title, make, builder = open_builder(name, config_name, revision)
     what, commit = f"the dataset {title!r}", commit_of(builder)
     streams: IterableDatasetDict = call(what, builder.as_streaming_dataset)
     features = call(what, lambda: next(iter(streams.values()))._resolve_features().features)
@@ -104,21 +104,18 @@ def open_streams(
     return StreamSource(opened, tables, image_column, label_column, title, commit, license_name or None, kind)
 
 
-def open_builder(name: str, config_name: str | None, revision: str | None) -> tuple[str, DatasetBuilder]:
-    """Return a publishable name, and the builder of parquet files or of a Hub dataset of such files.
+def open_builder(
+    name: str, config_name: str | None, revision: str | None
+) -> tuple[str, Callable[..., DatasetBuilder], DatasetBuilder]:
+    """Open parquet files, or a Hub dataset of such files.
+
+    Returns:
+        Publishable name, a function that creates the builder and accepts further arguments, and the builder.
 
     Raises:
         ConfigError: A configuration or revision is named for local files.
         DataError: There is no such dataset, or it does not consist of parquet files.
     """
-    title, _, builder = _open(name, config_name, revision)
-    return title, builder
-
-
-def _open(
-    name: str, config_name: str | None, revision: str | None
-) -> tuple[str, Callable[..., DatasetBuilder], DatasetBuilder]:
-    """Do as `open_builder`; also return the function that creates the builder and accepts further arguments."""
     title, make = _builder_of(name, config_name, revision)
     builder: DatasetBuilder = call(f"the dataset {title!r}", make)
     if not isinstance(builder.config, ParquetConfig):
