@@ -105,11 +105,17 @@ def _terminable() -> Iterator[None]:
     """Let SIGTERM end this process as Ctrl-C does, so that temporary files are removed.
 
     A process of several is killed at once, as ever: it may be waiting for another one, where Python sees no signal.
+    A library may answer the exception of a signal with an error of its own, as safetensors does: the exit status is
+    that of the signal all the same.
     """
-    received: list[int] = []
+    statuses: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        statuses.append(INTERRUPTED_STATUS)
+        signal.default_int_handler(number, frame)
 
     def end(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+        statuses.append(TERMINATED_STATUS)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal kills the process
         sys.exit(TERMINATED_STATUS)
 
@@ -118,14 +124,19 @@ def _terminable() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGTERM, end)
+    is_plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_plain:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except BaseException:
-        if received:  # a library may have answered the exit with an error of its own, as safetensors does
-            sys.exit(TERMINATED_STATUS)
+        if statuses:
+            sys.exit(statuses[-1])
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if is_plain:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

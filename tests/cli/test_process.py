@@ -1,13 +1,14 @@
 """The process of a command: unknown commands, and how it ends."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from cli.runs import REPOSITORY, fails
 
-from hf_tl.cli import ERROR_STATUS, main
+from hf_tl.cli import ERROR_STATUS, INTERRUPTED_STATUS, main
 from hf_tl.errors import TERMINATED_STATUS
 
 
@@ -58,14 +59,14 @@ def test_the_process_ends_without_freeing_its_objects(
 
 
 SWALLOWING = """
-import os, signal, sys, time
+import os, sys, time
 from hf_tl.__main__ import command
 
 class Words(list):
     # stands for a library whose compiled code answers any exception in a callback with an error of its own
     def __getitem__(self, place):
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), int(os.environ["SENT"]))
             time.sleep(10)
         except BaseException:
             raise ValueError("could not determine the shape") from None
@@ -76,9 +77,10 @@ command()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to handle")
-def test_a_library_cannot_turn_a_termination_into_an_error() -> None:
-    variables = {name: value for name, value in os.environ.items() if name != "RANK"}
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, TERMINATED_STATUS), (signal.SIGINT, INTERRUPTED_STATUS)])
+def test_a_library_cannot_turn_a_signal_into_an_error(sent: signal.Signals, status: int) -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "RANK"} | {"SENT": f"{int(sent)}"}
     command = [sys.executable, "-c", SWALLOWING, "presets"]
     done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
-    assert done.returncode == TERMINATED_STATUS, done.stderr
+    assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
